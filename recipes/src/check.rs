@@ -9,6 +9,7 @@ mod data;
 mod dual_encoder;
 mod evaluation;
 mod files;
+mod gpu;
 mod init;
 mod logging;
 mod model;
@@ -21,6 +22,8 @@ mod y_decoder;
 
 pub use dual_encoder::pair;
 pub use files::check_files;
+pub(crate) use gpu::kernels_of_row;
+pub use gpu::{GPU_FORWARD_HEAD_WIDTHS, GPU_HEAD_WIDTHS, GPU_NORM_WIDTH};
 pub use model::sizes;
 pub use set::count_problems;
 
@@ -75,6 +78,7 @@ pub fn check(recipe: &Recipe) -> Vec<Problem> {
         ModelKind::Vlm => vlm::check(recipe, &mut found),
     }
     cluster::check(recipe, &mut found);
+    found.list.extend(gpu::kernels(recipe));
     found.list
 }
 

@@ -28,7 +28,10 @@ use serde::{Deserialize, Serialize};
 pub use checkpoint::{CheckpointOrder, FileEntry, Part};
 pub use data::{DataPart, DataWork, KindWork};
 pub use drill::{Act, Drill, DrillPoint, Failure};
-pub use health::{Check, CheckName, Checked};
+pub use health::{
+    CHECK_LIMIT_S, CLOCK_LIMIT_S, Check, CheckName, Checked, RELEASE_LIMIT_S,
+    REPEATED_CHECK_LIMIT_S,
+};
 pub use inputs::Inputs;
 pub use job::{Job, PROGRESS};
 pub use labels::{LabelCount, LabelCounts};

@@ -162,11 +162,15 @@ fn row_recipe(
     };
     let recipe = measured(recipe, name, own);
     let own = check::check(&recipe).into_iter().find(|found| concerns_tasks(&found.key));
-    match own {
-        Some(Problem { key, what, help }) => {
-            Err(Problem { key, what: format!("{what} (row {name})"), help })
-        }
-        None => Ok(RowRecipe { name: name.to_owned(), recipe, step, is_awaited }),
+    if let Some(Problem { key, what, help }) = own {
+        return Err(Problem { key, what: format!("{what} (row {name})"), help });
+    }
+    // A run that was trained on the host may have sizes that no GPU computes.
+    let kernels = check::kernels_of_row(&recipe).into_iter().next();
+    let row = RowRecipe { name: name.to_owned(), recipe, step, is_awaited };
+    match kernels {
+        Some(problem) => Err(row.problem(problem)),
+        None => Ok(row),
     }
 }
 

@@ -21,7 +21,7 @@ use crate::rank::drill::Drills;
 use crate::rank::environment::Environment;
 use crate::rank::generation::Generation;
 use crate::rank::session::Session;
-use crate::rank::{device, health, rendezvous, signals};
+use crate::rank::{device, health, limits, rendezvous, signals};
 use crate::training::train;
 use crate::{inference, latency, log, measurement, stream, table};
 
@@ -54,6 +54,7 @@ pub fn run(run: &Path, job: &Path, control: Option<&str>) -> anyhow::Result<Opti
     let opened = open(&input, control, &environment, rank)
         .map_err(|error| give_up(error, rank, cpus.as_ref(), &Control::alone()))?;
     let Opened { storage, device, device_name, control } = opened;
+    limits::set();
     let recipe = &input.loaded.recipe;
     let collectives = match cpus {
         Some(cpus) => match rendezvous::await_cpus(recipe, rank, &control) {

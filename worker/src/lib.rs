@@ -27,5 +27,7 @@ pub mod sets;
 pub mod sharding;
 mod stream;
 mod table;
+#[cfg(test)]
+mod testing;
 pub mod training;
 pub mod weights;

@@ -42,6 +42,6 @@ pub(crate) fn measure(session: &Session) -> anyhow::Result<(Outcome, u64)> {
         write_record(session, &state)?;
     }
     // No rank may exit before the record is written.
-    session.collectives.barrier();
+    session.collectives.patiently(|| session.collectives.barrier());
     Ok((Outcome::Completed, state.step))
 }

@@ -114,8 +114,7 @@ fn dual_encoder(recipe: &Recipe, cuda: &'static Cuda) -> anyhow::Result<Rehearsa
     let record = || cuda.take_record().unwrap_or_default();
     let engine = Engine::<DualEncoder>::without_weights(recipe, Device::Cuda(cuda), 1)?;
     let state_bytes = record().peak_bytes;
-    let of_tasks = recipe.evaluation.tasks.iter().filter_map(|task| task.frames);
-    let frames = of_tasks.fold(recipe.default_frames(), usize::max);
+    let frames = most_frames(recipe, recipe.default_frames());
     let y_encoder = &recipe.model.y_encoder;
     let tokens = y_encoder.padded_length().unwrap_or(y_encoder.max_target_tokens());
     engine.clips(blank_frames(recipe, frames)).context("evaluation")?;
@@ -237,7 +236,8 @@ fn blank_texts(rows: usize, tokens: usize) -> anyhow::Result<Ragged> {
 /// Embeds one batch of clips with queries and one batch of texts, of the sizes that [`embed`] uses.
 fn embed_batches(recipe: &Recipe, engine: &Engine) -> anyhow::Result<()> {
     let (model, device) = (&recipe.model, engine.device());
-    let frames = recipe.stages.iter().map(|stage| stage.frames).max().unwrap_or(0);
+    let trained = recipe.stages.iter().map(|stage| stage.frames).max().unwrap_or(0);
+    let frames = most_frames(recipe, trained);
     let queries = blank_packed(device, model.predictor.max_query_tokens)?;
     engine.predict(blank_frames(recipe, frames), &queries)?;
     engine.target(&blank_packed(device, model.y_encoder.max_target_tokens())?)?;
@@ -251,7 +251,8 @@ fn embed_batches(recipe: &Recipe, engine: &Engine) -> anyhow::Result<()> {
 
 /// Writes the answers to one batch of questions about clips, and measures given ones.
 fn answer_batch(recipe: &Recipe, engine: &Engine<Vlm>) -> anyhow::Result<()> {
-    let frames = recipe.stages.iter().map(|stage| stage.frames).max().unwrap_or(0);
+    let trained = recipe.stages.iter().map(|stage| stage.frames).max().unwrap_or(0);
+    let frames = most_frames(recipe, trained);
     let tokens = longest_texts(&recipe.model, Tokens::default());
     let question = vec![0; tokens.query];
     let questions = vec![&*question; embed::ROWS];
@@ -262,6 +263,11 @@ fn answer_batch(recipe: &Recipe, engine: &Engine<Vlm>) -> anyhow::Result<()> {
     let candidates = [vec![0; ASSUMED_TARGET_TOKENS], vec![0; ASSUMED_TARGET_TOKENS]];
     engine.mean_losses(&visual, &questions, prompt, &candidates)?;
     Ok(())
+}
+
+/// The most frames of a clip that an evaluation embeds: `usual` or those of a task.
+fn most_frames(recipe: &Recipe, usual: usize) -> usize {
+    recipe.evaluation.tasks.iter().filter_map(|task| task.frames).fold(usual, usize::max)
 }
 
 /// Black clips of so many frames, as many as are embedded at once.

@@ -45,7 +45,7 @@ pub(crate) fn measure(session: &Session, table: &Table) -> anyhow::Result<(Outco
         write_record(session, &state)?;
     }
     // No rank may exit before the record is written.
-    session.collectives.barrier();
+    session.collectives.patiently(|| session.collectives.barrier());
     Ok((Outcome::Completed, state.step))
 }
 

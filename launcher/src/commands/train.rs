@@ -23,7 +23,7 @@ use crate::programs::{Programs, needs};
 use crate::record::history::Scores;
 use crate::record::provenance::RunRecord;
 use crate::record::{completion, history};
-use crate::supervise::{self, Ending, Limits, Run, Signals};
+use crate::supervise::{self, Ending, Limits, Patience, Run, Signals};
 use crate::{report, terminal};
 
 /// How long a supervisor inside a Slurm job waits for the lock of the run directory.
@@ -357,6 +357,7 @@ async fn supervise_run(
         programs,
         platform,
         limits,
+        patience: Patience::default(),
         record,
         drills: options.drills,
     };

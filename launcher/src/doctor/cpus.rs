@@ -2,12 +2,12 @@
 
 use std::path::Path;
 
-use vljepa_recipes::node::{self, cpus_of_rank};
+use vljepa_recipes::node::{self, SlurmCpus, cpus_of_rank};
 use vljepa_recipes::protocol::CheckName;
 use vljepa_recipes::schema::{Device, Recipe};
 
 use super::finding::{Fact, Finding};
-use super::machine::{ranges, read};
+use super::machine::{GroupVersion, control_groups, ranges, read};
 use crate::platform::health::advice;
 
 /// CPUs of this process and of its machine.
@@ -25,14 +25,14 @@ pub(super) struct Cpus {
     pub quota: Option<f64>,
     /// CPUs that Slurm has given to the job on each node.
     pub of_job: Option<usize>,
-    /// CPUs that `srun` was asked to give to this process.
-    pub of_task: Option<usize>,
+    /// CPUs that Slurm has given to this process, if it was started as a rank is.
+    pub slurm: SlurmCpus,
 }
 
 impl Cpus {
-    /// Reads the CPUs of this process below `root`, normally `/`. `slurm` has the CPUs of the job
-    /// on this node and those of the task.
-    pub(super) fn of(root: &Path, slurm: [Option<usize>; 2]) -> Self {
+    /// Reads the CPUs of this process below `root`, normally `/`. Slurm has given the CPUs `of_job`
+    /// to the job on each node, and `slurm` to this process.
+    pub(super) fn of(root: &Path, (of_job, slurm): (Option<usize>, SlurmCpus)) -> Self {
         let status = read(&root.join("proc/self/status"));
         let mask = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
         let mask = mask.unwrap_or_default().trim().to_owned();
@@ -42,9 +42,16 @@ impl Cpus {
             count => count,
         };
         let online = ranges(&read(&root.join("sys/devices/system/cpu/online"))).len().max(allowed);
-        let [of_job, of_task] = slurm;
         let (usable, quota) = (available, quota(root));
-        Self { allowed, mask, online, usable, quota, of_job, of_task }
+        Self { allowed, mask, online, usable, quota, of_job, slurm }
+    }
+
+    /// Part of the machine's CPUs that this process or, on Slurm, the job may use, from 0 to 1.
+    pub(super) fn share(&self) -> f64 {
+        let own = self.of_job.unwrap_or(self.usable).min(self.online);
+        #[expect(clippy::cast_precision_loss, reason = "CPUs are far fewer than 2^53")]
+        let share = own as f64 / self.online.max(1) as f64;
+        share
     }
 
     fn text(&self) -> String {
@@ -59,45 +66,25 @@ impl Cpus {
     }
 }
 
-/// The smallest quota of the control groups of this process, which has version 2 or version 1.
+/// The smallest quota of the control groups of this process, which have version 2 or version 1.
 fn quota(root: &Path) -> Option<f64> {
-    let groups = read(&root.join("proc/self/cgroup"));
-    let mut quotas = Vec::new();
-    for line in groups.lines() {
-        let mut fields = line.splitn(3, ':');
-        let (Some(_), Some(controllers), Some(path)) =
-            (fields.next(), fields.next(), fields.next())
-        else {
-            continue;
+    let quotas = control_groups(root, "cpu").into_iter().filter_map(|(version, folder)| {
+        let (limit, period) = match version {
+            GroupVersion::Two => {
+                let text = read(&folder.join("cpu.max"));
+                let (limit, period) = text.trim().split_once(' ')?;
+                (limit.to_owned(), period.to_owned())
+            }
+            GroupVersion::One => {
+                (read(&folder.join("cpu.cfs_quota_us")), read(&folder.join("cpu.cfs_period_us")))
+            }
         };
-        let mount = match controllers {
-            "" => root.join("sys/fs/cgroup"),
-            all if all.split(',').any(|one| one == "cpu") => root.join("sys/fs/cgroup/cpu"),
-            _ => continue,
-        };
-        // A limit of an outer group holds too. In a container, the path may name a group that only
-        // the host sees.
-        let inner = Path::new(path.trim_start_matches('/'));
-        let folders = inner.ancestors().map(|group| mount.join(group));
-        quotas.extend(folders.filter_map(|folder| {
-            let (limit, period) = match controllers {
-                "" => {
-                    let text = read(&folder.join("cpu.max"));
-                    let (limit, period) = text.trim().split_once(' ')?;
-                    (limit.to_owned(), period.to_owned())
-                }
-                _ => (
-                    read(&folder.join("cpu.cfs_quota_us")),
-                    read(&folder.join("cpu.cfs_period_us")),
-                ),
-            };
-            // `max` and -1 mean no limit.
-            let limit = limit.trim().parse::<f64>().ok().filter(|limit| *limit > 0.0)?;
-            let period = period.trim().parse::<f64>().ok().filter(|period| *period > 0.0)?;
-            Some(limit / period)
-        }));
-    }
-    quotas.into_iter().reduce(f64::min)
+        // `max` and -1 mean no limit.
+        let limit = limit.trim().parse::<f64>().ok().filter(|limit| *limit > 0.0)?;
+        let period = period.trim().parse::<f64>().ok().filter(|period| *period > 0.0)?;
+        Some(limit / period)
+    });
+    quotas.reduce(f64::min)
 }
 
 /// Judges the CPUs against the threads of the ranks. Without a recipe nothing is asked of them.
@@ -105,7 +92,9 @@ pub(super) fn judge(cpus: &Cpus, recipe: Option<&Recipe>) -> Finding {
     let found = cpus.text();
     let Some(recipe) = recipe else { return Finding::pass(Fact::Cpus, found) };
     let ranks = recipe.cluster.ranks_per_node;
-    let of_rank = match node::cpus(recipe, cpus_of_rank(cpus.usable, ranks, cpus.of_task)) {
+    let slurm = cpus.slurm.of_ranks(recipe);
+    let own = cpus_of_rank(cpus.usable, ranks, slurm);
+    let of_rank = match node::cpus(recipe, own) {
         Ok(text) => text,
         Err(text) => {
             return Finding::fail(Fact::Cpus, format!("{found}; {text}"), advice(CheckName::Cpus));
@@ -125,14 +114,15 @@ pub(super) fn judge(cpus: &Cpus, recipe: Option<&Recipe>) -> Finding {
         Device::Host => computing.max(reading).max(1),
         Device::Cuda => computing.saturating_add(reading),
     };
-    // The ranks of a machine share its CPUs; a task of Slurm has its own.
-    let sharing = if cpus.of_task.is_some() { 1 } else { ranks };
-    if busy.saturating_mul(sharing) <= cpus.usable {
+    // Ranks that share the CPUs of a process need one each.
+    let has_own = slurm.of_task.is_some() || slurm.binds(cpus.usable, ranks);
+    if busy <= own && (has_own || ranks <= cpus.usable) {
         return Finding::pass(Fact::Cpus, found);
     }
     // CPUs that a process has if nobody binds it more narrowly.
-    let expected = cpus.of_task.or(cpus.of_job).unwrap_or(cpus.online).min(cpus.online);
-    let help = match (cpus.of_job, cpus.of_task) {
+    let of_task = slurm.of_task;
+    let expected = of_task.or(cpus.of_job).unwrap_or(cpus.online).min(cpus.online);
+    let help = match (cpus.of_job, of_task) {
         _ if cpus.allowed >= expected => {
             "lower cluster.threads_per_rank, data.threads or cluster.ranks_per_node"
         }
@@ -182,7 +172,7 @@ pub(super) fn numa(root: &Path) -> Option<Finding> {
 mod tests {
     use std::path::Path;
 
-    use super::{Cpus, judge, numa, quota};
+    use super::{Cpus, SlurmCpus, judge, numa, quota};
     use crate::doctor::finding::State;
     use crate::doctor::machine::tests::tree;
     use vljepa_recipes::Recipe;
@@ -195,8 +185,8 @@ mod tests {
 
     fn cpus(allowed: usize, online: usize) -> Cpus {
         let mask = format!("0-{}", allowed - 1);
-        let usable = allowed;
-        Cpus { allowed, mask, online, usable, quota: None, of_job: None, of_task: None }
+        let (usable, slurm) = (allowed, SlurmCpus::default());
+        Cpus { allowed, mask, online, usable, quota: None, of_job: None, slurm }
     }
 
     #[test]
@@ -219,6 +209,9 @@ mod tests {
         let half = Cpus { quota: Some(1.5), usable: 1, ..cpus(8, 8) };
         assert_eq!(state(&half, Some(&recipe)), State::Warn, "the quota leaves one CPU");
         assert_eq!(state(&Cpus { usable: 4, ..half }, Some(&recipe)), State::Pass);
+        let container = Cpus { quota: Some(4.0), usable: 4, ..cpus(64, 64) };
+        assert_eq!(container.share().to_bits(), 0.0625_f64.to_bits(), "docker --cpus=4");
+        assert_eq!(Cpus { of_job: Some(32), ..container }.share().to_bits(), 0.5_f64.to_bits());
         let readers = quickstart(&["data.threads=4"]);
         assert_eq!(state(&cpus(8, 8), Some(&readers)), State::Pass);
         assert_eq!(state(&cpus(7, 8), Some(&readers)), State::Warn, "4 readers of 2 ranks");
@@ -237,12 +230,33 @@ mod tests {
     #[test]
     fn a_task_of_slurm_is_compared_with_the_cpus_that_it_asked_for() {
         let recipe = quickstart(&["cluster.scheduler=slurm", "cluster.slurm.cpus_per_rank=2"]);
-        let task = |allowed| Cpus { of_job: Some(4), of_task: Some(2), ..cpus(allowed, 16) };
+        let slurm = SlurmCpus { of_task: Some(2), of_node: Some(4) };
+        let task = |allowed| Cpus { of_job: Some(4), slurm, ..cpus(allowed, 16) };
         assert_eq!(judge(&task(2), Some(&recipe)).state, State::Pass, "Slurm binds the task");
         assert_eq!(judge(&task(16), Some(&recipe)).state, State::Pass, "Slurm does not");
         let wrong = judge(&task(1), Some(&recipe));
         assert_eq!(wrong.state, State::Fail);
         assert!(wrong.found.contains("cpus_per_rank asks for 2"), "{wrong:?}");
+    }
+
+    #[test]
+    fn a_task_that_slurm_binds_without_being_asked_has_its_cpus_for_itself() {
+        let sets = ["cluster.scheduler=slurm", "cluster.threads_per_rank=12"];
+        let recipe = quickstart(&[&sets[..], &["cluster.ranks_per_node=8"]].concat());
+        let slurm = SlurmCpus { of_task: None, of_node: Some(96) };
+        let bound = |allowed| Cpus { of_job: Some(96), slurm, ..cpus(allowed, 96) };
+        let found = judge(&bound(12), Some(&recipe));
+        assert_eq!(found.state, State::Pass, "DefCpuPerGPU=12: {found:?}");
+        assert!(found.found.contains("12 CPUs per rank"), "{found:?}");
+        let narrow = judge(&bound(1), Some(&recipe));
+        assert_eq!(narrow.state, State::Warn);
+        assert!(narrow.advice.unwrap().contains("cpus_per_rank"));
+        assert_eq!(judge(&bound(96), Some(&recipe)).state, State::Pass, "Slurm does not bind it");
+        let socket = judge(&bound(48), Some(&recipe));
+        assert_eq!(socket.state, State::Warn, "four ranks share the CPUs of a socket: {socket:?}");
+        let local = quickstart(&["cluster.threads_per_rank=12", "cluster.ranks_per_node=8"]);
+        let shell = judge(&bound(12), Some(&local));
+        assert_eq!(shell.state, State::Warn, "local ranks share the CPUs of a shell: {shell:?}");
     }
 
     #[test]
@@ -276,14 +290,14 @@ mod tests {
             ("sys/devices/system/node/node0/cpulist", "0-7\n"),
             ("sys/devices/system/node/node1/cpulist", "8-15\n"),
         ]);
-        let found = Cpus::of(machine.path(), [Some(8), None]);
+        let found = Cpus::of(machine.path(), (Some(8), SlurmCpus::default()));
         assert_eq!((found.allowed, found.online, found.of_job), (8, 16, Some(8)));
         // The system of this test bounds it, not the files.
         assert_eq!(found.usable, std::thread::available_parallelism().unwrap().get());
         let text = numa(machine.path()).unwrap().found;
         assert_eq!(text, "2 nodes: 0 has CPUs 0-7; 1 has CPUs 8-15");
         let bare = tree(&[]);
-        let found = Cpus::of(bare.path(), [None, None]);
+        let found = Cpus::of(bare.path(), (None, SlurmCpus::default()));
         assert!(found.allowed >= 1 && found.online >= found.allowed && found.mask.is_empty());
         assert_eq!(judge(&found, None).state, State::Pass);
         assert_eq!(numa(bare.path()), None);

@@ -17,6 +17,8 @@ pub(crate) enum Fact {
     Cpus,
     /// NUMA nodes and their CPUs.
     Numa,
+    /// Memory that the control group allows, against that of the machine.
+    Memory,
     /// Size of `/dev/shm`.
     SharedMemory,
     /// Limit on open files.
@@ -75,6 +77,7 @@ impl Fact {
             Self::Programs => "programs",
             Self::Cpus => "CPUs",
             Self::Numa => "NUMA",
+            Self::Memory => "memory",
             Self::SharedMemory => "shared memory",
             Self::OpenFiles => "open files",
             Self::LockedMemory => "locked memory",
@@ -116,6 +119,7 @@ impl Fact {
             | Self::Programs
             | Self::Cpus
             | Self::Numa
+            | Self::Memory
             | Self::OpenFiles
             | Self::LockedMemory
             | Self::Driver

@@ -38,6 +38,35 @@ pub(super) fn ranges(list: &str) -> Vec<usize> {
     numbers
 }
 
+/// Version of control groups.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum GroupVersion {
+    One,
+    Two,
+}
+
+/// Folders of the control groups below `root` that limit this process by the controller `name`,
+/// such as `cpu`, from the inner to the outer ones: a limit of an outer group holds too. In a
+/// container, some may not exist, because the path names a group that only the host sees.
+pub(super) fn control_groups(root: &Path, name: &str) -> Vec<(GroupVersion, PathBuf)> {
+    let groups = read(&root.join("proc/self/cgroup"));
+    let folders = groups.lines().filter_map(|line| {
+        let mut fields = line.splitn(3, ':').skip(1);
+        let (controllers, path) = (fields.next()?, fields.next()?);
+        let (version, mount) = match controllers {
+            "" => (GroupVersion::Two, root.join("sys/fs/cgroup")),
+            all if all.split(',').any(|one| one == name) => {
+                (GroupVersion::One, root.join("sys/fs/cgroup").join(name))
+            }
+            _ => return None,
+        };
+        let inner = Path::new(path.trim_start_matches('/'));
+        let folders = inner.ancestors().map(|group| (version, mount.join(group)));
+        Some(folders.collect::<Vec<_>>())
+    });
+    folders.flatten().collect()
+}
+
 /// Runs `probe` on a thread of its own. A disk or a driver that hangs then keeps the thread, and
 /// not the program.
 ///

@@ -59,8 +59,10 @@ pub(crate) async fn report(request: &Request) -> Result<NodeReport, LaunchError>
         Role::Login => findings.push(elsewhere()),
         Role::Compute => {
             let variables = environment::variables(&slurm::PREFIXES);
-            findings.push(cpus::judge(&cpus::Cpus::of(root, slurm::cpus(&variables)), recipe));
+            let found = cpus::Cpus::of(root, slurm::cpus(&variables));
+            findings.push(cpus::judge(&found, recipe));
             findings.extend(cpus::numa(root));
+            findings.extend(memory::of_group(root, found.share(), is_in_job));
             findings.push(memory::shared_memory(recipe));
             findings.push(memory::open_files(recipe));
         }

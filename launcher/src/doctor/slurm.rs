@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use vljepa_recipes::node::{SlurmCpus, least_cpus};
 use vljepa_recipes::schema::{Recipe, Scheduler};
 
 use super::finding::{Fact, Finding};
@@ -17,6 +18,10 @@ pub(super) const PREFIXES: [&str; 2] = ["SLURM_", "SRUN_"];
 
 /// First version of Slurm whose `srun` ignores the job's `--cpus-per-task`.
 const IGNORING: [u32; 2] = [22, 5];
+
+/// How to get nodes that no other job shares, with all their memory.
+pub(super) const WHOLE_NODES: &str =
+    "ask for whole nodes: --set 'cluster.slurm.extra=[--exclusive, --mem=0]'";
 
 /// What is known about the cluster.
 #[derive(Debug, Default)]
@@ -91,8 +96,7 @@ fn task_plugin(plugin: &str, cpus: Option<usize>) -> Finding {
     }
     if !binds {
         let found = format!("{plugin}, which binds no task to CPUs");
-        let help = "ask for whole nodes: --set 'cluster.slurm.extra=[--exclusive]'";
-        return Finding::warn(Fact::TaskPlugin, found, help);
+        return Finding::warn(Fact::TaskPlugin, found, WHOLE_NODES);
     }
     if cpus == Some(0) {
         let found = format!("{plugin}, which binds each task to one CPU by default");
@@ -130,8 +134,7 @@ fn sharing(select: &str, constrains: &str) -> Finding {
         return Finding::pass(Fact::NodeSharing, found);
     }
     let found = format!("{found}: processes of other jobs may use the CPUs of this one");
-    let help = "ask for whole nodes: --set 'cluster.slurm.extra=[--exclusive]'";
-    Finding::warn(Fact::NodeSharing, found, help)
+    Finding::warn(Fact::NodeSharing, found, WHOLE_NODES)
 }
 
 /// Facts of the job of this process. `variables` begin with [`PREFIXES`].
@@ -207,8 +210,11 @@ fn judge_time(left: Option<Duration>, ahead_s: u64) -> Finding {
 
 /// Programs of Slurm on a node of a job: the supervisor starts the ranks from the first one.
 pub(super) fn programs() -> Finding {
-    let there = |name: &&str| on_path(name).is_some();
-    let all = ["srun", "squeue", "scontrol"];
+    judge_programs(|name| on_path(name).is_some())
+}
+
+fn judge_programs(there: impl Fn(&str) -> bool) -> Finding {
+    let all = ["srun", "squeue", "sinfo", "scontrol"];
     let missing: Vec<&str> = all.iter().filter(|name| !there(name)).copied().collect();
     if missing.is_empty() {
         return Finding::pass(Fact::SlurmPrograms, all.join(", "));
@@ -218,20 +224,18 @@ pub(super) fn programs() -> Finding {
         let help = "install Slurm's commands on every node, or add their folder to PATH";
         return Finding::fail(Fact::SlurmPrograms, found, help);
     }
-    let help = "a run that has to continue later submits a new job instead of requeueing its own";
+    let help = if missing == ["sinfo"] {
+        "install sinfo: without it a run waits longer for nodes that are down"
+    } else {
+        "a run that has to continue later submits a new job instead of requeueing its own"
+    };
     Finding::warn(Fact::SlurmPrograms, found, help)
 }
 
-/// CPUs of the job on each node and CPUs of the task, from the variables of a step. If nodes have
-/// different numbers, the smallest counts.
-pub(super) fn cpus(variables: &BTreeMap<String, String>) -> [Option<usize>; 2] {
-    let value = |name: &str| variables.get(name).map(String::as_str);
-    // `16(x2),8`: two nodes with 16 and one with 8.
-    let of_nodes = value("SLURM_JOB_CPUS_PER_NODE").unwrap_or_default().split(',');
-    let of_node = of_nodes.filter_map(|part| part.split('(').next()?.trim().parse().ok()).min();
-    let is_step = value("SLURM_STEP_ID").is_some();
-    let of_task = value("SLURM_CPUS_PER_TASK").filter(|_| is_step);
-    [of_node, of_task.and_then(|cpus| cpus.parse().ok())]
+/// CPUs of the job on each node, the smallest number if nodes differ, and those of a step.
+pub(super) fn cpus(variables: &BTreeMap<String, String>) -> (Option<usize>, SlurmCpus) {
+    let of_job = variables.get("SLURM_JOB_CPUS_PER_NODE").and_then(|list| least_cpus(list));
+    (of_job, SlurmCpus::of(|name| variables.get(name).cloned()))
 }
 
 #[cfg(test)]
@@ -240,8 +244,10 @@ mod tests {
     use std::path::Path;
     use std::time::Duration;
 
-    use super::{config, cpus, judge_time, numbers, parse, preemption, srun_cpus};
-    use crate::doctor::finding::State::{Pass, Warn};
+    use super::{
+        SlurmCpus, config, cpus, judge_programs, judge_time, numbers, parse, preemption, srun_cpus,
+    };
+    use crate::doctor::finding::State::{Fail, Pass, Warn};
 
     /// Part of the output of Slurm 22.05.
     const CONFIG: &str = "\
@@ -299,6 +305,23 @@ Slurmctld(primary) at head is UP
     }
 
     #[test]
+    fn each_missing_program_of_slurm_is_named_with_what_it_is_needed_for() {
+        let without = |missing: &[&str]| judge_programs(|name| !missing.contains(&name));
+        assert_eq!(without(&[]).state, Pass);
+        for (missing, state, advice) in [
+            (&["srun"][..], Fail, "install Slurm's commands"),
+            (&["sinfo"], Warn, "nodes that are down"),
+            (&["scontrol"], Warn, "submits a new job"),
+            (&["squeue", "sinfo"], Warn, "submits a new job"),
+        ] {
+            let found = without(missing);
+            assert_eq!(found.state, state, "{missing:?}");
+            let named = missing.iter().all(|name| found.found.contains(&format!("no {name}")));
+            assert!(named && found.advice.unwrap().contains(advice), "{missing:?}");
+        }
+    }
+
+    #[test]
     fn the_cpus_of_a_job_that_srun_ignores_are_named() {
         let job = [("SLURM_CPUS_PER_TASK", "12")];
         let ignored = srun_cpus(&variables(&job), None, None);
@@ -315,8 +338,10 @@ Slurmctld(primary) at head is UP
         assert_eq!(srun_cpus(&variables(&exported), None, None).state, Pass);
         assert_eq!(srun_cpus(&variables(&[]), None, None).state, Pass);
         let step = [("SLURM_STEP_ID", "0"), ("SLURM_JOB_CPUS_PER_NODE", "16(x2),8"), job[0]];
-        assert_eq!(cpus(&variables(&step)), [Some(8), Some(12)]);
-        assert_eq!(cpus(&variables(&job)), [None, None]);
+        let given = SlurmCpus { of_task: Some(12), of_node: Some(8) };
+        assert_eq!(cpus(&variables(&step)), (Some(8), given));
+        assert_eq!(cpus(&variables(&step[1..])), (Some(8), SlurmCpus::default()));
+        assert_eq!(cpus(&variables(&job)), (None, SlurmCpus::default()));
     }
 
     #[test]

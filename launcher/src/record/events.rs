@@ -105,7 +105,7 @@ pub(crate) enum Event {
 /// Durations of the parts of an attempt's start, one after another.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub(crate) struct StartTimes {
-    /// Seconds of the health checks.
+    /// Seconds of the health checks, with the wait for nodes that recover.
     pub checks_s: f64,
     /// Seconds from the start of the processes until all ranks have connected.
     pub connect_s: f64,

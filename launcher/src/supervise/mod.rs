@@ -1,15 +1,16 @@
 //! The supervisor: starts attempts, watches them and restarts a run that can continue. It never
 //! leaves a process behind.
 //!
-//! This file loops over attempts. `health` checks the nodes before one. `attempt` starts the
-//! workers and receives their events (`attempt/messages`: a lost connection is a dead rank) until
-//! all have ended; `stall` finds a hung rank, `checkpoints` coordinates a save, `signals` watches
-//! for requests to stop, and `post_mortem` reads from the logs how a rank ended. `restart` decides
-//! what follows. `observer`, `progress` and `prometheus` show the run's numbers.
+//! This file loops over attempts. `health` and `nodes` check the nodes before one. `attempt` starts
+//! the workers and receives their events (`attempt/messages`: a lost connection is a dead rank)
+//! until all have ended; `stall` finds a hung rank, `checkpoints` coordinates a save, `signals`
+//! watches for requests to stop, and `post_mortem` reads from the logs how a rank ended. `restart`
+//! decides what follows. `observer`, `progress` and `prometheus` show the run's numbers.
 
 mod attempt;
 mod checkpoints;
 mod health;
+mod nodes;
 mod observer;
 mod post_mortem;
 mod progress;
@@ -27,8 +28,9 @@ use std::time::{Duration, Instant};
 
 use vljepa_recipes::protocol::{Act, Drill, Job, Phase};
 use vljepa_recipes::run_directory::{RunDirectory, atomic_write};
-use vljepa_recipes::schema::{Cluster, Device, Recipe};
+use vljepa_recipes::schema::{Device, Recipe};
 
+pub(crate) use health::Patience;
 pub(crate) use observer::Observed;
 pub(crate) use signals::{Signals, StopSignal};
 pub(crate) use stall::Limits;
@@ -37,8 +39,7 @@ use crate::control::listen::Listen;
 use crate::control::{Expected, Server};
 use crate::error::LaunchError;
 use crate::platform::Platform;
-use crate::platform::health::judge;
-use crate::platform::slurm::allocation::{self, NodeChoice};
+use crate::platform::slurm::allocation::NodeChoice;
 use crate::platform::workers::Group;
 use crate::programs::{Programs, WorkerArguments};
 use crate::record::completion;
@@ -51,11 +52,6 @@ use progress::Progress;
 use restart::{Decision, Failure, Restarts};
 use start_up::StartUp;
 
-/// How often the nodes are probed if too few of them are healthy.
-const MAX_PROBES: u32 = 2;
-/// Time between two probes.
-const PROBE_RETRY_DELAY: Duration = Duration::from_secs(5);
-
 /// A run to supervise.
 #[derive(Debug)]
 pub(crate) struct Run {
@@ -66,6 +62,8 @@ pub(crate) struct Run {
     pub platform: Platform,
     /// Limits beyond which a rank counts as hung.
     pub limits: Limits,
+    /// How long failed health checks are repeated.
+    pub patience: Patience,
     /// Content of `run.json`.
     pub record: RunRecord,
     /// Faults to inject.
@@ -98,11 +96,9 @@ pub(crate) async fn supervise(run: &mut Run, signals: &mut Signals) -> Result<En
     loop {
         let begun = Instant::now();
         let choice = tokio::select! {
-            chosen = choose_nodes(run, &progress) => match chosen? {
+            chosen = nodes::choose(run, &progress) => match chosen? {
                 Ok(choice) => choice,
-                // If no attempt ever ran, other nodes would most likely fail the same checks.
-                Err(fault) if run.record.attempts.is_empty() => return Err(no_nodes(run, fault)),
-                Err(reason) => return Ok(progress.end(Ending::NoNodes(reason))),
+                Err(reason) => return Ok(progress.end(nodes::too_few(run, reason)?)),
             },
             signal = signals.next() => return Ok(progress.end(Ending::Stopped(signal))),
         };
@@ -176,66 +172,6 @@ fn decide(restarts: &mut Restarts, reached: &Facts, fault: &Fault) -> Decision {
     })
 }
 
-/// Probes the nodes of the Slurm job, prints those that are left out, and chooses the nodes of the
-/// next attempt. The inner error says why there are too few healthy nodes.
-///
-/// # Errors
-/// If the control plane or the check job cannot be set up.
-async fn choose_nodes(
-    run: &Run,
-    progress: &Progress,
-) -> Result<Result<NodeChoice, String>, LaunchError> {
-    let cluster = &run.recipe.cluster;
-    let Platform::Slurm(allocation) = &run.platform else {
-        return Ok(Ok(NodeChoice { world_size: cluster.world_size(), nodes: Vec::new() }));
-    };
-    let token = new_token().map_err(|error| failed("making a token", &error))?;
-    let (recipe_hash, listen) =
-        (run.recipe_hash.clone(), Listen::of(cluster, &run.record.host.name));
-    let expected =
-        Expected { token: token.clone(), world_size: allocation.nodes.len(), recipe_hash };
-    // One of the checks is whether a node can reach the control plane, so a server must listen.
-    let server = Server::start(expected, &listen).await?;
-    health::write_job(run, cluster.ranks_per_node, server.address())?;
-    let mut probes = 0;
-    loop {
-        let answers = allocation.probe(cluster, &health::command(run), &token).await;
-        let verdict = judge(&answers);
-        let chosen = allocation::choose(cluster, &verdict);
-        probes += 1;
-        if chosen.is_ok() || probes == MAX_PROBES {
-            let events = EventLog::new(&run.directory, run.record.next_attempt());
-            for (node, reasons) in &verdict.failed {
-                let reason = allocation::reasons(reasons);
-                progress.note(&format!("node left out: {node}: {reason}"));
-                events.write(Event::NodeLeftOut { node: node.clone(), reason });
-            }
-            return Ok(chosen.inspect(|choice| say_fewer(progress, choice, cluster)));
-        }
-        // A node may have failed only because it was busy.
-        tokio::time::sleep(PROBE_RETRY_DELAY).await;
-    }
-}
-
-fn no_nodes(run: &Run, fault: String) -> LaunchError {
-    let log = run.directory.logs().display().to_string();
-    LaunchError::RunFailed {
-        fault,
-        reason: "no attempt of this run has started yet".to_owned(),
-        log,
-    }
-}
-
-fn say_fewer(progress: &Progress, choice: &NodeChoice, cluster: &Cluster) {
-    let (NodeChoice { world_size, nodes }, wanted) = (choice, cluster.world_size());
-    if *world_size < wanted {
-        progress.note(&format!(
-            "continuing on {} nodes with {world_size} ranks instead of {wanted}; batches and their order stay the same",
-            nodes.len()
-        ));
-    }
-}
-
 fn failed(what: &str, error: &dyn std::fmt::Display) -> LaunchError {
     LaunchError::Start { what: what.to_owned(), why: error.to_string() }
 }
@@ -278,7 +214,14 @@ async fn one_attempt(
     let server = Server::start(expected, &listen).await?;
     if run.platform == Platform::Local {
         let show = |line: &str| watch.progress.note(line);
-        health::check_here(run, &token, server.address(), !facts.again, show).await?;
+        tokio::select! {
+            checked = health::check_here(run, &token, server.address(), !facts.again, show) => {
+                checked?;
+            }
+            signal = signals.next() => {
+                return Ok((End::Stopped, Facts { stop: Some(signal), ..facts }));
+            }
+        }
     }
     let drills = run.drills.clone();
     let job = serde_json::to_vec_pretty(&Job::Train { attempt: number, world_size, drills })

@@ -7,7 +7,8 @@ use vljepa_recipes::protocol::Phase;
 use crate::record::events::StartTimes;
 
 /// Seconds that a start may take, for any number of ranks: from the health checks to rank 0's first
-/// batch.
+/// batch. If nodes or GPUs recover only after a while, the start takes longer, and the warning
+/// names the wait with the health checks.
 const BUDGET_S: f64 = 120.0;
 
 /// The times at which the parts of a start have ended so far.
@@ -72,7 +73,7 @@ pub(super) fn over_budget(times: &StartTimes) -> Option<String> {
     let total_s = checks_s + connect_s + load_s + prepare_s;
     (total_s > BUDGET_S).then(|| {
         format!(
-            "starting took {total_s:.0} s, more than {BUDGET_S:.0} s: health checks {checks_s:.0} s, starting and connecting the ranks {connect_s:.0} s, reading weights {load_s:.0} s, catalogues and the first batch {prepare_s:.0} s"
+            "starting took {total_s:.0} s, more than {BUDGET_S:.0} s: health checks and waiting for nodes {checks_s:.0} s, starting and connecting the ranks {connect_s:.0} s, reading weights {load_s:.0} s, catalogues and the first batch {prepare_s:.0} s"
         )
     })
 }

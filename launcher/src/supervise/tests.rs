@@ -8,12 +8,19 @@ use nix::unistd::{Pid, getpgid};
 use vljepa_recipes::load;
 use vljepa_recipes::run_directory::RunDirectory;
 
-use super::{Ending, Limits, Run, Signals, StopSignal, supervise};
+use super::{Ending, Limits, Patience, Run, Signals, StopSignal, supervise};
 use crate::error::LaunchError;
 use crate::platform::Platform;
 use crate::platform::workers;
 use crate::programs::Programs;
 use crate::record::provenance::RunRecord;
+
+/// How long failed health checks are repeated in these tests.
+const PATIENCE: Patience = Patience {
+    window: Duration::from_secs(60),
+    delay: Duration::from_millis(200),
+    limit: Duration::from_secs(40),
+};
 
 fn limits() -> Limits {
     let seconds = Duration::from_secs;
@@ -23,12 +30,13 @@ fn limits() -> Limits {
 
 /// Supervises a run of fake workers and returns how it ended and its `events.jsonl`.
 async fn run(folder: &Path, ranks: usize, scenario: &str) -> (Result<Ending, LaunchError>, String) {
-    run_until(folder, ranks, scenario, Signals::listen().unwrap()).await
+    run_until(folder, (ranks, 0), scenario, Signals::listen().unwrap()).await
 }
 
+/// Like [`run`], with so many ranks and restarts.
 async fn run_until(
     folder: &Path,
-    ranks: usize,
+    (ranks, restarts): (usize, u32),
     scenario: &str,
     mut signals: Signals,
 ) -> (Result<Ending, LaunchError>, String) {
@@ -47,8 +55,8 @@ async fn run_until(
     let (worker, mpirun) = (link("worker.sh"), link("mpirun.sh"));
     write("scenario.sh", scenario);
     let recipe = include_str!("../../tests/fake/recipe.yaml").replace("RANKS", &ranks.to_string());
-    let set = ["cluster.restart.max_without_progress=0".to_owned()];
-    let loaded = load(&write("recipe.yaml", &recipe), &set).unwrap();
+    let restarts = format!("cluster.restart.max_without_progress={restarts}");
+    let loaded = load(&write("recipe.yaml", &recipe), &[restarts]).unwrap();
     let (directory, _) = RunDirectory::create(&folder.join("run"), &loaded).unwrap();
     let programs = Programs { worker, mpirun: Some(mpirun) };
     let record = RunRecord::collect(&directory, &loaded.recipe, &loaded.hash, &programs).await;
@@ -60,6 +68,7 @@ async fn run_until(
         programs,
         platform: Platform::Local,
         limits: limits(),
+        patience: PATIENCE,
         record,
         drills: Vec::new(),
     };
@@ -184,7 +193,7 @@ async fn ranks_that_do_not_stop_are_ended_before_the_job_s_time_is_over() {
         Some(over),
         Duration::from_secs(2),
     );
-    let (ended, events) = run_until(folder.path(), 2, scenario, signals).await;
+    let (ended, events) = run_until(folder.path(), (2, 0), scenario, signals).await;
     assert_eq!(ended.unwrap(), Ending::Killed(StopSignal::EndTime));
     assert!(events.contains(r#""outcome":"killed""#), "{events}");
     assert_nothing_left(folder.path());
@@ -201,6 +210,59 @@ async fn the_rank_that_died_first_is_named_although_another_connection_ended_fir
     assert!(text.contains("rank 1 ") && text.contains("backward of step 3"), "{text}");
     assert!(events.contains(r#""event":"fault","kind":"died","rank":1"#), "{events}");
     assert_nothing_left(folder.path());
+}
+
+/// The first attempt dies and leaves a device that is not free until the file `free` exists.
+const DIES: &str = "if [ $attempt = 1 ]; then hello; step 0; echo device > \"$here/unhealthy\"; \
+    sleep 0.3; exit 1; fi; hello; step 1; complete";
+
+/// Waits until the fake worker has run its checks `count` times while the device was not free.
+async fn failed_checks(folder: &Path, count: usize) {
+    while !folder.join("unhealthy").exists() {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let checks = || {
+        let log = std::fs::read_to_string(folder.join("checks.log")).unwrap_or_default();
+        log.lines().count()
+    };
+    // A check that has begun before may still have seen a free device.
+    let begin = checks();
+    while checks() <= begin + count {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test]
+async fn an_attempt_after_a_fault_waits_until_killed_processes_have_left_the_devices() {
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path().to_owned();
+    let freed = tokio::spawn(async move {
+        failed_checks(&here, 2).await;
+        std::fs::remove_file(here.join("unhealthy")).unwrap();
+    });
+    let signals = Signals::listen().unwrap();
+    let (ended, events) = run_until(folder.path(), (1, 2), DIES, signals).await;
+    assert_eq!(ended.unwrap(), Ending::Completed, "{events}");
+    assert_eq!(events.matches(r#""event":"attempt_started""#).count(), 2, "{events}");
+    freed.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_stop_during_the_checks_of_a_later_attempt_ends_the_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let stop = folder.path().join("stop");
+    let (here, file) = (folder.path().to_owned(), stop.clone());
+    let asked = tokio::spawn(async move {
+        failed_checks(&here, 2).await;
+        std::fs::write(file, "").unwrap();
+    });
+    let signals = Signals::listen().unwrap().watching(stop, None, Duration::ZERO);
+    let started = Instant::now();
+    let (ended, events) = run_until(folder.path(), (1, 2), DIES, signals).await;
+    assert_eq!(ended.unwrap(), Ending::Stopped(StopSignal::Asked), "{events}");
+    assert!(started.elapsed() < PATIENCE.window, "{:?}", started.elapsed());
+    assert!(events.contains(r#""outcome":"stopped""#), "{events}");
+    asked.await.unwrap();
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 
 use super::{Problem, Problems};
 use crate::schema::{
-    Evaluation, Loss, Model, Optimizer, Predictor, Projection, Recipe, Task, TaskKind, Update,
+    Evaluation, Loss, Model, Optimizer, Pe, Predictor, Projection, Recipe, Task, TaskKind, Update,
     XEncoder, YEncoder,
 };
 
@@ -82,9 +82,11 @@ fn families(model: &Model, found: &mut Problems) {
         let help = format!("write {width}, or the same `size` for both encoders");
         found.add("model.y_encoder.output_size", what, help);
     }
-    if matches!(x, XEncoder::Pe(_)) && !width.is_multiple_of(8) {
-        let what = format!("{width} is not divisible by the 8 heads of the attention pooling");
-        found.add("model.x_encoder.hidden_size", what, "use a multiple of 8");
+    const HEADS: usize = Pe::POOLING_HEADS;
+    if matches!(x, XEncoder::Pe(_)) && !width.is_multiple_of(HEADS) {
+        let what =
+            format!("{width} is not divisible by the {HEADS} heads of the attention pooling");
+        found.add("model.x_encoder.hidden_size", what, format!("use a multiple of {HEADS}"));
     }
 }
 

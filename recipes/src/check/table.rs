@@ -2,7 +2,9 @@
 
 use super::{Problem, Problems, check_name};
 use crate::paper;
-use crate::schema::{Loss, Model, ModelKind, Optimizer, Recipe, Row, RowWeights, Table, Task};
+use crate::schema::{
+    Device, Loss, Model, ModelKind, Optimizer, Recipe, Row, RowWeights, Table, Task,
+};
 use crate::suggest::suggestion;
 
 pub(super) fn check(recipe: &Recipe, table: &Table, found: &mut Problems) {
@@ -95,7 +97,10 @@ fn weights(recipe: &Recipe, row: &Row, key: &str, found: &mut Problems) {
                 return;
             }
             let of_model = Recipe { model: model.clone(), table: None, ..recipe.clone() };
-            for problem in super::check(&of_model) {
+            let of_kernels = super::kernels_of_row(&of_model);
+            // `kernels_of_row` gives the advice about sizes that fits a row of a table.
+            let on_host = Recipe { device: Device::Host, ..of_model };
+            for problem in super::check(&on_host).into_iter().chain(of_kernels) {
                 let is_model = problem.key.starts_with("model.");
                 let is_task = problem.key.starts_with("evaluation.tasks");
                 if is_model {

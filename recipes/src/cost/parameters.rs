@@ -381,6 +381,8 @@ mod tests {
             ("pe", "pe_text", "g14", 2_419_266_560),
         ] {
             let sets = [
+                "device=host".to_owned(),
+                "precision=f32".to_owned(),
                 format!("model.x_encoder={{family: {family}, size: {size}}}"),
                 format!("model.y_encoder={{family: {text}, size: {size}}}"),
             ];

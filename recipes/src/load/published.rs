@@ -181,7 +181,8 @@ mod tests {
                 _ => "pretrain.yaml",
             };
             let set = format!("model.{role}={{family: {}, size: {}}}", model.family, model.size);
-            let mut sets = vec![set];
+            // The host computes heads of any width.
+            let mut sets = vec![set, "device=host".to_owned(), "precision=f32".to_owned()];
             if model.role == Role::YDecoder {
                 let decodes = ["model.kind=y_decoder", "init={run: runs/pretrain}"];
                 let weights = ["x_encoder", "predictor", "y_encoder"];

@@ -320,6 +320,9 @@ fn every_recipe_of_the_folder_loads_costs_and_resolves_to_itself() {
         );
         let again = load_text(&loaded.yaml, &[]).unwrap();
         assert_eq!(again.recipe, loaded.recipe, "{}", path.display());
+        for device in [["device=host", "precision=f32"], ["device=cuda", "precision=bf16"]] {
+            load(&path, &device.map(str::to_owned)).unwrap();
+        }
     }
 }
 

@@ -204,6 +204,19 @@ fn a_row_is_measured_with_the_model_of_its_run_and_the_tasks_of_the_table() {
     assert_eq!(jepa.recipe.init.as_ref().unwrap().path(), run);
     assert!(!is_absent(&jepa.recipe.evaluation.tasks[0]));
 
+    // The host has trained a model whose heads have no kernel on GPUs.
+    let narrow = load(&quickstart, &["model.predictor.head_dim=8".to_owned()]).unwrap();
+    let narrow_run = folder.path().join("narrow");
+    fs::create_dir(&narrow_run).unwrap();
+    fs::write(narrow_run.join("recipe.yaml"), &narrow.yaml).unwrap();
+    let of_narrow = set(&narrow_run);
+    let on_gpu = [of_narrow.as_str(), "device=cuda", "precision=bf16"];
+    let problem = row_recipes(&load_text(GOOD, &on_gpu).unwrap().recipe)[1].clone().unwrap_err();
+    assert_eq!(problem.key, "table.rows.vl_jepa_base.run");
+    let said = "its model.predictor.head_dim: the predictor has heads of 8 elements";
+    assert!(problem.what.starts_with(said) && problem.help.contains("null"), "{problem:?}");
+    assert!(row_recipes(&load_text(GOOD, &[&of_narrow]).unwrap().recipe)[1].is_ok());
+
     let missing = load_text(GOOD, &[&set(&folder.path().join("none"))]).unwrap().recipe;
     let problem = row_recipes(&missing)[1].clone().unwrap_err();
     assert_eq!(problem.key, "table.rows.vl_jepa_base.run");

@@ -3,6 +3,21 @@
 
 use serde::{Deserialize, Serialize};
 
+/// How long the worker waits for the memory of GPUs, in seconds: the driver tears down the memory
+/// of killed processes one after the other. The other checks usually take a second or two.
+pub const RELEASE_LIMIT_S: u16 = 30;
+
+/// How long a node may take to answer its checks, in seconds. A cold start also loads the programs
+/// and NVIDIA's libraries from a network file system.
+pub const CHECK_LIMIT_S: u16 = RELEASE_LIMIT_S + 60;
+
+/// How long a node may take to answer checks that are repeated, in seconds.
+pub const REPEATED_CHECK_LIMIT_S: u16 = RELEASE_LIMIT_S + 10;
+
+/// Allowed difference between the clocks of a node and of the supervisor, in seconds. Time stamps
+/// of logs stay comparable.
+pub const CLOCK_LIMIT_S: i64 = 60;
+
 /// Expected state of a node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -11,8 +26,6 @@ pub struct Check {
     pub binary: String,
     /// Hash of the resolved recipe ([`crate::Loaded::hash`]).
     pub recipe_hash: String,
-    /// Clock of the supervisor when it wrote the check, in seconds since 1970.
-    pub time_s: i64,
     /// Number of ranks that will run on the node.
     pub ranks: usize,
     /// Size of one checkpoint of all ranks, in bytes.
@@ -29,7 +42,7 @@ pub enum CheckName {
     Binary,
     /// The resolved recipe is the supervisor's.
     Recipe,
-    /// The clock agrees with the supervisor's.
+    /// The clock agrees with the supervisor's, which compares them.
     Clock,
     /// The devices of the node's ranks exist and are free.
     Device,
@@ -92,4 +105,6 @@ pub struct Checked {
     pub passed: bool,
     /// Observed state; for a failed check, the reason.
     pub detail: String,
+    /// Clock of the node after the check, in seconds since 1970.
+    pub time_s: i64,
 }

@@ -105,8 +105,9 @@ pub struct RestartPolicy {
     /// Number of restarts in a row that may pass without a new checkpoint before the run gives up;
     /// 0 never restarts. Default: 3.
     pub max_without_progress: u32,
-    /// Whether a run may continue with fewer than `nodes` nodes. The global batch and the data
-    /// order stay the same. Default: false.
+    /// Whether a run may continue with fewer than `nodes` nodes, if the others have not recovered
+    /// about a minute after their first failed check. The global batch and the data order stay the
+    /// same. Default: false.
     pub allow_fewer_nodes: bool,
     /// Nodes requested in addition to `nodes`, to replace lost ones. Default: 0.
     pub spare_nodes: usize,

@@ -3,9 +3,9 @@
 
 use vljepa_kernels::compile::{Kernel, Launch};
 use vljepa_kernels::device::cuda::{Order, Product, Record, Region};
-use vljepa_recipes::Recipe;
 use vljepa_recipes::cost::{ASSUMED_TARGET_TOKENS, Pass, cost, longest_sample, networks};
 use vljepa_recipes::schema::Stage;
+use vljepa_recipes::{PublishedModel, Recipe, Role};
 use vljepa_worker::rehearsal::rehearse;
 
 use crate::programs::{command, repository, text};
@@ -74,6 +74,55 @@ fn a_dual_encoder_needs_its_weights_and_one_batch_of_an_evaluation() {
     assert!(rehearsed.evaluation.peak_bytes > rehearsed.state_bytes);
     let error = rehearse(&recipe, Some(weights), &[]).unwrap_err();
     assert!(format!("{error:#}").contains("out of"), "{error:#}");
+}
+
+/// The check of a recipe names sizes without a kernel before a start, so it must know them all.
+#[test]
+fn recipes_know_the_sizes_for_which_gpus_have_kernels() {
+    use vljepa_kernels::attention::launch::{FORWARD_HEAD_DIMS, HEAD_DIMS};
+    use vljepa_recipes::check::{GPU_FORWARD_HEAD_WIDTHS, GPU_HEAD_WIDTHS, GPU_NORM_WIDTH};
+    assert_eq!((GPU_HEAD_WIDTHS, GPU_FORWARD_HEAD_WIDTHS), (HEAD_DIMS, FORWARD_HEAD_DIMS));
+    assert_eq!(GPU_NORM_WIDTH, vljepa_kernels::layer_norm::launch::MAX_WIDTH);
+}
+
+#[test]
+fn gpus_compute_every_baseline_of_the_tables() {
+    let mut rows = 0;
+    for table in ["table1_baselines", "table4_baselines"] {
+        let path = repository().join("recipes/evaluate").join(table).with_extension("yaml");
+        let recipe = vljepa_recipes::load(&path, &[]).unwrap().recipe;
+        // Rows of runs that were not trained here are problems.
+        for row in vljepa_recipes::row_recipes(&recipe).into_iter().flatten() {
+            if let Err(error) = rehearse(&row.recipe, None, &[]) {
+                panic!("{table}, {}: {error:#}", row.name);
+            }
+            rows += 1;
+        }
+    }
+    assert!(rows >= 10, "{rows} rows");
+}
+
+#[test]
+fn gpus_compute_every_published_encoder_and_predictor_in_training() {
+    let mut models = vljepa_recipes::published_models();
+    models.retain(|model| match model.role {
+        // A ResNet encodes the pictures of a dual encoder only.
+        Role::XEncoder => model.family != "clip_resnet",
+        Role::Predictor | Role::YEncoder => true,
+        Role::YDecoder | Role::LanguageModel => false,
+    });
+    assert!(models.len() >= 25, "{} models", models.len());
+    for PublishedModel { role, family, size, .. } in models {
+        let role = role.key();
+        // The largest encoders take a few clips at a time in training, and an evaluation 64.
+        let mut changes = in_every_stage("micro_batch", "4");
+        changes.push("stages.2.frames=16".to_owned());
+        changes.push(format!("model.{role}={{family: {family}, size: {size}}}"));
+        let recipe = pretrain(&changes);
+        if let Err(error) = rehearse(&recipe, None, &[]) {
+            panic!("{role} {family} {size}: {error:#}");
+        }
+    }
 }
 
 /// Products, launches and bytes of memory-bound kernels that a step of a rank was planned or

@@ -55,6 +55,12 @@ impl Cluster {
         Self::start(nodes, 10)
     }
 
+    /// Starts a cluster for tests that pause a node's daemon for longer than the health checks
+    /// take: Slurm declares a node down only after 300 s, its default.
+    pub fn up_to_pause_nodes(nodes: usize) -> Self {
+        Self::start(nodes, 300)
+    }
+
     fn start(nodes: usize, silence_s: u64) -> Self {
         let lock = CLUSTER_LOCK.lock().unwrap_or_else(PoisonError::into_inner);
         let folder = tempfile::tempdir().unwrap();

@@ -115,6 +115,29 @@ fn fewer_nodes_go_on_where_the_recipe_allows_it() {
 }
 
 #[test]
+fn a_node_that_answers_again_within_a_minute_takes_part_although_fewer_nodes_may_go_on() {
+    let trial = undisturbed();
+    let cluster = Cluster::up_to_pause_nodes(2);
+    let fewer = ["cluster.restart.allow_fewer_nodes=true"];
+    let drills = [SLOWER, "kill:rank=0,step=14,phase=backward"];
+    let mut running = cluster.launch(trial, "paused", &fewer, &drills);
+    running.wait_until("the second checkpoint", |run| has_checkpoint(run, 8));
+    // The daemon starts nothing, but Slurm does not miss it yet.
+    let daemon = Pid::from_raw(cluster.daemon("node1").parse().unwrap());
+    kill(daemon, Signal::SIGSTOP).unwrap();
+    let log = trial.path("paused").join(format!("logs/slurm-{}.log", running.job()));
+    running.wait_until("the end of the first checks", |_| {
+        std::fs::read_to_string(&log).is_ok_and(|log| log.contains("others are asked again"))
+    });
+    kill(daemon, Signal::SIGCONT).unwrap();
+    let events = running.complete();
+    survives(trial, "paused", &events, &["died rank 0"]);
+    let worlds = events.named("attempt_started").map(|event| event["world_size"].as_u64());
+    assert_eq!(worlds.collect::<Vec<_>>(), [Some(4), Some(4)]);
+    report("kill -9 of a rank while a node does not answer", &events);
+}
+
+#[test]
 fn a_job_that_loses_first_the_guard_s_node_and_then_its_own_is_requeued_and_goes_on_elsewhere() {
     let trial = undisturbed();
     let cluster = Cluster::up_to_lose_nodes(5);

@@ -29,9 +29,10 @@ fn a_submitted_run_keeps_the_programs_and_the_recipe_it_was_submitted_with() {
 fn stop_saves_and_ends_the_job_and_the_same_command_continues() {
     let trial = undisturbed();
     let cluster = Cluster::up(2);
-    let two_cpus = ["cluster.slurm.cpus_per_rank=2"];
+    // The whole nodes of the paper's recipes.
+    let options = ["cluster.slurm.cpus_per_rank=2", "cluster.slurm.extra=[--exclusive, --mem=0]"];
     let slow = ["slow:rank=0,step=0,seconds=0.1"];
-    let mut running = cluster.launch(trial, "stopped", &two_cpus, &slow);
+    let mut running = cluster.launch(trial, "stopped", &options, &slow);
     running.wait_until("the first checkpoint", |run| has_checkpoint(run, 4));
     let launch = |arguments: &[&str]| {
         let mut command = cluster.command(program("vljepa-launch"));

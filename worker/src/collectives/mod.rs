@@ -428,14 +428,14 @@ impl Collectives {
     /// timeout: the supervisor sees whether that rank goes on, and limits the wait.
     pub fn patiently<T>(&self, work: impl FnOnce() -> T) -> T {
         let be_patient = |patient| match self {
-            Self::Solo(_) | Self::StandIn(_) | Self::Threads(_) => {}
+            Self::Solo(_) | Self::StandIn(_) | Self::Threads(_) => false,
             #[cfg(feature = "mpi")]
-            Self::Mpi(_) => {}
+            Self::Mpi(_) => false,
             Self::Nccl(nccl) => nccl.be_patient(patient),
         };
-        be_patient(true);
+        let before = be_patient(true);
         let done = work();
-        be_patient(false);
+        be_patient(before);
         done
     }
 

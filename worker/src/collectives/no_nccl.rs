@@ -72,7 +72,7 @@ impl Nccl {
         match self.0 {}
     }
 
-    pub(super) fn be_patient(&self, _: bool) {
+    pub(super) fn be_patient(&self, _: bool) -> bool {
         match self.0 {}
     }
 

@@ -60,8 +60,9 @@ pub(crate) fn hint(code: i32) -> &'static str {
              prints details"
         }
         2 => {
-            "a system call failed: check the network (NCCL_SOCKET_IFNAME) and the size of \
-             /dev/shm; NCCL_DEBUG=INFO prints details"
+            "a system call failed: check the network (NCCL_SOCKET_IFNAME), the size of /dev/shm \
+             and, with InfiniBand, the limit on locked memory (`ulimit -l`); NCCL_DEBUG=INFO prints \
+             details"
         }
         4 => "ranks may call different collectives: compare the last collectives in their logs",
         5 => {

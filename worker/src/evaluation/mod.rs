@@ -61,11 +61,21 @@ pub struct Evaluated {
 }
 
 /// Measures every task of the recipe of `model`, with the same result on every rank, and keeps what
-/// the model gives in `run`.
+/// the model gives in `run`. Ranks wait for a slow rank without a timeout; the supervisor sees
+/// whether it goes on.
 ///
 /// # Errors
 /// Fails if a tokenizer cannot be read or the device fails.
 pub fn evaluate(
+    session: &Session,
+    recipe: &Recipe,
+    run: &RunDirectory,
+    model: Embeds<'_>,
+) -> anyhow::Result<Evaluated> {
+    session.collectives.patiently(|| measure_tasks(session, recipe, run, model))
+}
+
+fn measure_tasks(
     session: &Session,
     recipe: &Recipe,
     run: &RunDirectory,

@@ -4,11 +4,12 @@
 use std::io::Read;
 use std::path::Path;
 
+use vljepa_recipes::node::{self, SlurmCpus};
 use vljepa_recipes::protocol::{
     LOCAL_RANK_VARIABLE, LOCAL_WORLD_SIZE_VARIABLE, NVLS_VARIABLE, RANK_VARIABLE, TOKEN_VARIABLE,
     WORLD_SIZE_VARIABLE,
 };
-use vljepa_recipes::{RankId, node};
+use vljepa_recipes::{RankId, Recipe};
 
 use crate::collectives::record;
 
@@ -33,8 +34,8 @@ pub struct Environment {
     pub local_rank: usize,
     /// Number of the run's processes on this machine; 1 if the starter does not set it.
     pub local_world_size: usize,
-    /// Number of CPUs that `srun` was asked to give to this process (`--cpus-per-task`).
-    pub cpus_per_task: Option<usize>,
+    /// CPUs that Slurm has given to this process, if `srun` has started it as a rank.
+    pub slurm_cpus: SlurmCpus,
 }
 
 impl Environment {
@@ -74,17 +75,26 @@ impl Environment {
             build: build(),
             local_rank: local_rank.into_iter().find_map(number).unwrap_or(0),
             local_world_size: local.into_iter().find_map(number).unwrap_or(1),
-            cpus_per_task: number("SLURM_CPUS_PER_TASK").filter(|_| by_srun),
+            slurm_cpus: SlurmCpus::of(&variable),
         }
     }
 
-    /// Number of CPUs for the threads of one of `ranks` ranks on this machine.
+    /// Number of CPUs for the threads of this process, one of `ranks` ranks on this machine.
     #[must_use]
     pub fn cpus(&self, ranks: usize) -> usize {
-        // The affinity mask and the control group of this process bound the number.
-        let allowed = std::thread::available_parallelism().map_or(1, usize::from);
-        node::cpus_of_rank(allowed, ranks, self.cpus_per_task)
+        node::cpus_of_rank(allowed_cpus(), ranks, self.slurm_cpus)
     }
+
+    /// Number of CPUs for the threads of each rank of `recipe` that will run on this machine.
+    #[must_use]
+    pub fn cpus_of_ranks(&self, recipe: &Recipe, ranks: usize) -> usize {
+        node::cpus_of_rank(allowed_cpus(), ranks, self.slurm_cpus.of_ranks(recipe))
+    }
+}
+
+/// CPUs that this process may use: its affinity mask and its control group bound the number.
+fn allowed_cpus() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 /// Locations of NVIDIA's libraries and of the compiled kernels.
@@ -144,7 +154,7 @@ pub fn hash_file(path: &Path) -> std::io::Result<blake3::Hash> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Environment, RankId};
+    use super::{Environment, RankId, SlurmCpus};
 
     fn of(variables: &[(&str, &str)]) -> Environment {
         let find = |name: &str| variables.iter().find(|(known, _)| *known == name);
@@ -180,12 +190,13 @@ mod tests {
     }
 
     #[test]
-    fn only_a_step_of_slurm_has_cpus_of_its_own() {
-        let step = ("SLURM_STEP_ID", "0");
-        assert_eq!(of(&[step, ("SLURM_CPUS_PER_TASK", "12")]).cpus_per_task, Some(12));
-        assert_eq!(of(&[step]).cpus_per_task, None);
-        let in_script = of(&[("SLURM_CPUS_PER_TASK", "12")]);
-        assert_eq!(in_script.cpus_per_task, None, "mpirun in a job's script shares the machine");
+    fn a_step_of_slurm_knows_the_cpus_of_its_job_on_the_node() {
+        let step = of(&[("SLURM_STEP_ID", "0"), ("SLURM_JOB_CPUS_PER_NODE", "96(x24)")]);
+        assert_eq!(step.slurm_cpus, SlurmCpus { of_task: None, of_node: Some(96) });
+        assert_eq!(of(&[("SLURM_JOB_CPUS_PER_NODE", "96")]).slurm_cpus, SlurmCpus::default());
+        let in_shell = [("SLURM_STEP_ID", "0"), ("SLURM_JOB_CPUS_PER_NODE", "96")];
+        let in_shell = of(&[&in_shell[..], &[("VLJEPA_LOCAL_WORLD_SIZE", "4")]].concat());
+        assert_eq!(in_shell.slurm_cpus, SlurmCpus::default(), "srun has started a shell");
     }
 
     #[test]

@@ -2,13 +2,14 @@
 
 use std::fmt::Display;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use anyhow::Context;
 use vljepa_kernels::attention::launch::Mode;
 use vljepa_kernels::compile::{Cache, Compiler, Nvrtc};
 use vljepa_kernels::device::cuda::Cuda;
 use vljepa_recipes::protocol::{
-    FromWorker, LibraryName, LibraryReport, LoadedLibrary, NVLS_VARIABLE,
+    FromWorker, LibraryName, LibraryReport, LoadedLibrary, NVLS_VARIABLE, RELEASE_LIMIT_S,
 };
 use vljepa_recipes::{RankId, Recipe};
 
@@ -48,13 +49,8 @@ pub(crate) fn examine(deterministic: bool, ranks: usize) -> anyhow::Result<Strin
     );
     let examine = |number: usize| -> anyhow::Result<String> {
         let cuda = open(deterministic, number)?;
-        let [free, total] = cuda.memory()?.map(|bytes| bytes >> 20);
-        // A context takes a few hundred MiB. If more than a tenth is missing, another process uses
-        // it.
-        anyhow::ensure!(
-            free >= total / 10 * 9,
-            "GPU {number}: only {free} of {total} MiB are free; another process uses the rest"
-        );
+        wait_for_memory(|| Ok(cuda.memory()?.map(|bytes| bytes >> 20)), RELEASE_TIMEOUT)
+            .with_context(|| format!("GPU {number}"))?;
         cuda.description().map_err(Into::into)
     };
     let found: Vec<anyhow::Result<String>> = std::thread::scope(|scope| {
@@ -69,6 +65,36 @@ pub(crate) fn examine(deterministic: bool, ranks: usize) -> anyhow::Result<Strin
     });
     let names = found.into_iter().collect::<anyhow::Result<Vec<String>>>()?;
     Ok(format!("{} × {}", names.len(), names.first().map_or("", |name| name.as_str())))
+}
+
+/// Time in which a process that was killed gives back its GPU.
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(RELEASE_LIMIT_S as u64);
+/// Pause between two looks at the free memory.
+const LOOK_INTERVAL: Duration = Duration::from_millis(200);
+
+/// Waits until `memory`, free and total MiB, is nearly all free.
+///
+/// # Errors
+/// Fails if some memory is still in use after `limit`: another process uses the GPU.
+fn wait_for_memory(
+    memory: impl Fn() -> anyhow::Result<[usize; 2]>,
+    limit: Duration,
+) -> anyhow::Result<()> {
+    let since = Instant::now();
+    loop {
+        let [free, total] = memory()?;
+        // A context takes a few hundred MiB.
+        if free >= total / 10 * 9 {
+            return Ok(());
+        }
+        let waited = since.elapsed();
+        anyhow::ensure!(
+            waited < limit,
+            "only {free} of {total} MiB are free after {:.0} s; another process uses the rest",
+            waited.as_secs_f64()
+        );
+        std::thread::park_timeout(LOOK_INTERVAL);
+    }
 }
 
 /// Loads each of NVIDIA's libraries that a run on GPUs needs. No GPU is opened.
@@ -131,4 +157,25 @@ pub(crate) fn join(
     });
     let time_outs = TimeOuts { start, collective };
     Nccl::join(library, id, rank, cuda, time_outs, last_words)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::time::Duration;
+
+    use super::wait_for_memory;
+
+    #[test]
+    fn a_gpu_whose_last_process_is_still_ending_is_waited_for_and_one_in_use_is_not() {
+        let looks = Cell::new(0);
+        let ending = || {
+            looks.set(looks.get() + 1);
+            Ok([if looks.get() < 4 { 40_000 } else { 140_000 }, 141_000])
+        };
+        wait_for_memory(ending, Duration::from_secs(60)).unwrap();
+        assert_eq!(looks.get(), 4);
+        let error = wait_for_memory(|| Ok([40_000, 141_000]), Duration::ZERO).unwrap_err();
+        assert!(error.to_string().starts_with("only 40000 of 141000 MiB are free"), "{error}");
+    }
 }

@@ -9,6 +9,7 @@ pub mod generation;
 #[cfg_attr(not(feature = "cuda"), path = "no_gpu.rs")]
 pub(crate) mod gpu;
 pub mod health;
+pub(crate) mod limits;
 pub mod rendezvous;
 pub mod session;
 pub(crate) mod signals;

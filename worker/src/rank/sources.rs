@@ -45,7 +45,7 @@ pub fn feed(recipe: &Path, mut print: impl FnMut(&str)) -> anyhow::Result<()> {
     let recipe = vljepa_recipes::load(recipe, &[])?.recipe;
     let storage = Storage::new(without_cache(&recipe))?;
     let threads = match recipe.data.threads {
-        0 => Environment::read().cpus(recipe.cluster.ranks_per_node),
+        0 => Environment::read().cpus_of_ranks(&recipe, recipe.cluster.ranks_per_node),
         threads => threads,
     };
     let threads = threads.clamp(1, MOST_THREADS);

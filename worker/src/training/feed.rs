@@ -71,7 +71,8 @@ fn begin(batch: Result<Batch<UploadBuffer>, DataError>) -> anyhow::Result<Batch<
     Ok(batch?.moved(|frames, shape| Upload::begin(frames, &shape))?)
 }
 
-/// Memory for the frames of batches. A buffer is used again after the device has copied from it.
+/// Memory for the frames of batches. A buffer is used again after the device has copied from it; of
+/// each size there are as many as were in use at once.
 #[derive(Debug, Clone)]
 struct Buffers {
     device: Device,
@@ -92,8 +93,13 @@ impl FrameMemory for Buffers {
         bytes: usize,
         fill: impl FnOnce(&mut [u8]),
     ) -> Result<UploadBuffer, Box<dyn std::error::Error + Send + Sync>> {
-        let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let mut buffer = match idle.filter(|buffer| buffer.len() == bytes) {
+        let idle = {
+            let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+            // Stages that mix sources batch by batch have batches of several sizes.
+            let fits = idle.iter().position(|buffer| buffer.len() == bytes);
+            fits.map(|at| idle.swap_remove(at))
+        };
+        let mut buffer = match idle {
             Some(buffer) => buffer,
             None => UploadBuffer::new(self.device, bytes)?,
         };

@@ -209,7 +209,8 @@ impl<'a, M: Learns> Trainer<'a, M> {
             0 => Catalogues::of_stage(&session.storage, &session.recipe, stage)?.to_bytes(),
             _ => Vec::new(),
         };
-        let catalogues = Catalogues::from_bytes(&session.storage, &ranks.broadcast(bytes))?;
+        let bytes = ranks.patiently(|| ranks.broadcast(bytes));
+        let catalogues = Catalogues::from_bytes(&session.storage, &bytes)?;
         let found = catalogues.lengths_hashes();
         let saved = std::mem::replace(&mut self.shard_lengths, found.clone());
         if stage_step > 0
@@ -482,7 +483,7 @@ impl<'a, M: Learns> Trainer<'a, M> {
             write_record(session, &self.state)?;
         }
         // No rank may exit before the record is written.
-        session.collectives.barrier();
+        session.collectives.patiently(|| session.collectives.barrier());
         Ok(())
     }
 

@@ -1,22 +1,12 @@
 //! The nodes of the Slurm job that this process belongs to, and the choice of nodes for an attempt.
 
-use std::time::Duration;
-
-use tokio::task::JoinSet;
-use tokio::time::{Instant, timeout_at};
 use vljepa_recipes::protocol::NVLS_VARIABLE;
 use vljepa_recipes::schema::{Cluster, Device, Recipe};
 
 use super::host_list;
 use crate::environment::SlurmVariables;
 use crate::error::LaunchError;
-use crate::platform::health::{self, NodeHealth, Reason, Verdict};
-use crate::process;
-
-/// How long a node may take to answer the health check before it counts as lost.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
-/// How long the other nodes may take once enough nodes have answered.
-const LATE_ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
+use crate::platform::health::{Reason, Verdict};
 
 /// Standard input of a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,51 +56,6 @@ impl Allocation {
         })
     }
 
-    /// Runs the command `check` on every node at the same time and collects the results. A lost
-    /// node never answers, so the wait ends [`LATE_ANSWER_TIMEOUT`] after as many nodes as the run
-    /// needs have passed.
-    pub(crate) async fn probe(
-        &self,
-        cluster: &Cluster,
-        check: &[String],
-        token: &str,
-    ) -> Vec<NodeHealth> {
-        let enough = cluster.nodes;
-        let mut asked = JoinSet::new();
-        for (index, node) in self.nodes.iter().enumerate() {
-            let line = self.on_node(cluster, node, ("vljepa-check", Input::None), check);
-            let token = token.to_owned();
-            asked.spawn(async move {
-                let answer = process::ask_with_token(&line, &token, ANSWER_TIMEOUT).await;
-                (index, answer.and_then(|answer| health::parse(&answer)))
-            });
-        }
-        let silent = |node: &String| NodeHealth {
-            node: node.clone(),
-            answer: Err(format!(
-                "no answer within {} s after enough other nodes had answered",
-                LATE_ANSWER_TIMEOUT.as_secs()
-            )),
-        };
-        let mut nodes: Vec<NodeHealth> = self.nodes.iter().map(silent).collect();
-        let mut deadline = None;
-        loop {
-            let answer = match deadline {
-                None => asked.join_next().await,
-                Some(deadline) => timeout_at(deadline, asked.join_next()).await.unwrap_or_default(),
-            };
-            match answer {
-                Some(Ok((index, answer))) => nodes[index].answer = answer,
-                // The task panicked: the node keeps its default, no answer.
-                Some(Err(_)) => {}
-                None => return nodes,
-            }
-            if deadline.is_none() && health::judge(&nodes).healthy.len() >= enough {
-                deadline = Some(Instant::now() + LATE_ANSWER_TIMEOUT);
-            }
-        }
-    }
-
     /// Command line of an `srun` that runs one process on one node, also if other steps use the
     /// node. The process gets the CPUs of a rank. The step has a name and an input.
     pub(crate) fn on_node(
@@ -152,7 +97,9 @@ impl Allocation {
             format!("--nodelist={}", choice.nodes.join(",")),
             format!("--ntasks={}", choice.world_size),
             format!("--ntasks-per-node={per_node}"),
-            "--distribution=block".to_owned(),
+            // Ranks with neighbouring numbers share a node, and on the node a socket: GPU 1 is near
+            // the socket of GPU 0. The sockets would be taken in turn without the second `block`.
+            "--distribution=block:block".to_owned(),
             "--overlap".to_owned(),
             // Slurm must not end the step: the supervisor ends it after it has received the errors
             // of the other ranks.
@@ -219,6 +166,8 @@ pub(crate) fn reasons(reasons: &[Reason]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use vljepa_recipes::schema::{Cluster, RestartPolicy};
 
     use super::{Allocation, NodeChoice, choose};
@@ -230,7 +179,8 @@ mod tests {
         for i in 0..5 {
             let node = format!("n{i}");
             if lost.contains(&i) {
-                let reason = Reason { check: None, detail: "no answer".to_owned() };
+                let detail = "no answer".to_owned();
+                let reason = Reason { check: None, detail, may_pass: true };
                 verdict.failed.push((node, vec![reason]));
             } else {
                 verdict.healthy.push(node);
@@ -261,6 +211,20 @@ mod tests {
         let fewer = choose(&cluster(4, true), &reports(&[1, 3])).unwrap();
         assert_eq!((fewer.nodes.len(), fewer.world_size), (3, 24));
         assert!(choose(&cluster(4, true), &reports(&[0, 1, 2, 3, 4])).is_err());
+    }
+
+    #[test]
+    fn neighbouring_ranks_share_a_node_and_a_socket() {
+        let pretrain = Path::new(env!("CARGO_MANIFEST_DIR")).join("../recipes/pretrain.yaml");
+        let recipe = vljepa_recipes::load(&pretrain, &[]).unwrap().recipe;
+        let nodes = ["n0", "n1"].map(str::to_owned).to_vec();
+        let allocation =
+            Allocation { job: "7".to_owned(), nodes: nodes.clone(), restarts: 0, end_time: None };
+        let line =
+            allocation.srun(&recipe, "step", &NodeChoice { world_size: 16, nodes }).join(" ");
+        for option in ["--ntasks-per-node=8", "--distribution=block:block", "--cpus-per-task=12"] {
+            assert!(line.contains(option), "{line}");
+        }
     }
 
     #[test]

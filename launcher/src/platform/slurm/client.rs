@@ -1,10 +1,13 @@
-//! Calls of Slurm's commands `squeue`, `scontrol` and `scancel`. A missing or failing command is a
-//! normal result, not an error.
+//! Calls of Slurm's commands `squeue`, `sinfo`, `scontrol` and `scancel`. A missing or failing
+//! command is a normal result, not an error.
 
 use std::collections::BTreeMap;
+use std::sync::Once;
 use std::time::Duration;
 
+use super::host_list;
 use crate::process;
+use crate::terminal;
 
 /// How long [`end_steps`] waits for steps to end.
 const END_STEPS_TIMEOUT: Duration = Duration::from_secs(3);
@@ -99,6 +102,50 @@ pub(crate) async fn cancel_waiting(jobs: &[String]) -> Result<(), String> {
     }
 }
 
+/// States of those of the job's `nodes` on which Slurm starts nothing for it, by their names.
+/// Empty, with a warning in the log, if `sinfo` and `squeue` fail.
+pub(crate) async fn down_nodes(job: &str, nodes: &[String]) -> BTreeMap<String, String> {
+    static WARNED: Once = Once::new();
+    let list = format!("--nodes={}", nodes.join(","));
+    let states = ["--noheader", "--Node", "--all", &list, "--format=%N %T"];
+    let of_job = ["--noheader", "--jobs", job, "--format=%N"];
+    let (states, of_job) =
+        tokio::join!(process::ask("sinfo", &states), process::ask("squeue", &of_job));
+    let failed = [("sinfo", states.as_ref().err()), ("squeue", of_job.as_ref().err())];
+    for (program, why) in failed {
+        let Some(why) = why else { continue };
+        WARNED.call_once(|| {
+            terminal::note(&format!(
+                "warning: {program}: {why}; the run waits for nodes that are down as for busy ones"
+            ));
+        });
+    }
+    let mut down = of_job.map(|text| parse_lost(&text, nodes)).unwrap_or_default();
+    down.extend(states.map(|text| parse_down(&text)).unwrap_or_default());
+    down
+}
+
+/// Those of `nodes` that are not in the job's list of nodes `text`. With `--no-kill` a job goes on
+/// without a node that was down, and does not get it back.
+fn parse_lost(text: &str, nodes: &[String]) -> BTreeMap<String, String> {
+    // A job of several components has a line for each, and one without nodes has none.
+    let lists: Vec<&str> = text.lines().map(str::trim).filter(|list| !list.is_empty()).collect();
+    let left = host_list::expand(&lists.join(",")).unwrap_or_default();
+    let lost = nodes.iter().filter(|node| !left.is_empty() && !left.contains(node));
+    lost.map(|node| (node.clone(), "no longer part of the job".to_owned())).collect()
+}
+
+fn parse_down(text: &str) -> BTreeMap<String, String> {
+    let is_down = |line: &str| {
+        let (node, state) = line.trim().split_once(' ')?;
+        // A state may end with a mark, such as `down*` of a node that does not respond.
+        let state = state.trim().trim_end_matches(|mark: char| !mark.is_ascii_alphanumeric());
+        let states = ["down", "drained", "fail", "powered_down", "powering_down"];
+        states.contains(&state).then(|| (node.to_owned(), state.to_owned()))
+    };
+    text.lines().filter_map(is_down).collect()
+}
+
 /// Lets a requeued job start at once. Otherwise Slurm holds it back for two minutes.
 pub(crate) async fn release(job: &str) {
     let id = format!("JobId={job}");
@@ -149,7 +196,7 @@ fn steps(text: &str, name: Option<&str>) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::{JobState, parse_state, steps};
+    use super::{JobState, parse_down, parse_lost, parse_state, steps};
 
     #[test]
     fn states_are_read_as_squeue_writes_them() {
@@ -163,6 +210,27 @@ mod tests {
             ("", JobState::Gone),
         ] {
             assert_eq!(parse_state(text), state, "{text}");
+        }
+    }
+
+    #[test]
+    fn nodes_on_which_slurm_runs_nothing_are_known_by_their_state() {
+        let text = "n0 allocated\nn1 down*\nn2 mixed*\nn3 draining\nn4 drained\nn1 down*\nn5\n";
+        let down: Vec<_> = parse_down(text).into_iter().collect();
+        let expected = [("n1", "down"), ("n4", "drained")];
+        assert_eq!(down, expected.map(|(node, state)| (node.to_owned(), state.to_owned())));
+        assert!(parse_down("").is_empty());
+    }
+
+    #[test]
+    fn a_node_that_the_job_no_longer_has_is_known_although_it_is_idle() {
+        let nodes = ["n0", "n1", "n2"].map(str::to_owned);
+        let lost = |text| parse_lost(text, &nodes).into_keys().collect::<Vec<_>>();
+        assert_eq!(lost("n[0,2]\n"), ["n1"]);
+        assert_eq!(lost("n0\nn1\n"), ["n2"]);
+        assert!(lost("n[0-2]\n").is_empty());
+        for unknown in ["", "\n", "n[0"] {
+            assert!(lost(unknown).is_empty(), "{unknown}");
         }
     }
 

@@ -18,9 +18,11 @@ fn load_with(text: &str, sets: &[&str]) -> Loaded {
     load(&path, &sets).map_err(miette::Report::new).unwrap()
 }
 
+/// The paper's recipe on the host, which computes heads of any width.
 fn pretrain(sets: &[&str]) -> Loaded {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("pretrain.yaml");
-    let sets: Vec<String> = sets.iter().map(|set| (*set).to_owned()).collect();
+    let host = ["device=host", "precision=f32"];
+    let sets: Vec<String> = host.iter().chain(sets).map(|set| (*set).to_owned()).collect();
     load(&path, &sets).map_err(miette::Report::new).unwrap()
 }
 

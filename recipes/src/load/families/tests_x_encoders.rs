@@ -6,10 +6,12 @@ use crate::cost::cost;
 use crate::schema::{Recipe, XEncoder};
 use crate::{LoadError, load};
 
+/// The paper's recipe on the host, which computes heads of any width.
 fn pretrain(sets: &[&str]) -> Result<Recipe, LoadError> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("pretrain.yaml");
-    let sets: Vec<String> = sets.iter().map(|set| format!("model.x_encoder.{set}")).collect();
-    load(&path, &sets).map(|loaded| loaded.recipe)
+    let host = ["device=host", "precision=f32"].map(str::to_owned);
+    let sets = sets.iter().map(|set| format!("model.x_encoder.{set}"));
+    load(&path, &host.into_iter().chain(sets).collect::<Vec<_>>()).map(|loaded| loaded.recipe)
 }
 
 /// Text of the error, with its causes and advice.

@@ -74,6 +74,10 @@ pub struct Pe {
 }
 
 impl Pe {
+    /// Heads of the attention pooling in all sizes (`attn_pooler_heads` in
+    /// `core/vision_encoder/config.py` of facebookresearch/perception_models).
+    pub const POOLING_HEADS: usize = 8;
+
     /// Keys of a published model, without its file.
     #[must_use]
     pub fn of_size(size: PeSize) -> Self {

@@ -2,7 +2,7 @@
 //! communicator is aborted together with the call.
 
 use std::ffi::c_void;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
 use vljepa_recipes::RankId;
@@ -16,6 +16,8 @@ const POLL_INTERVAL: Duration = Duration::from_millis(1);
 const SPIN: Duration = Duration::from_micros(200);
 /// How long finalizing may take before the communicator is aborted.
 const FINALIZE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long an abort may take before the process ends without it.
+pub(super) const ABORT_TIMEOUT: Duration = Duration::from_secs(5);
 const UNREACHED_HINT: &str = "a rank did not make this call, or hosts cannot reach each other: \
      compare the ranks' logs, check firewalls and NCCL_SOCKET_IFNAME; NCCL_DEBUG=INFO prints \
      details";
@@ -43,7 +45,7 @@ impl Communicator {
         match communicator.wait("ncclCommInitRankConfig", progress, time_out) {
             Ok(()) => Ok(communicator),
             Err(error) => {
-                communicator.abort();
+                Arc::new(communicator).abort_within(ABORT_TIMEOUT);
                 Err(error)
             }
         }
@@ -74,6 +76,20 @@ impl Communicator {
         let Some(handle) = self.take() else { return };
         if let Err(error) = self.library.abort(handle) {
             tracing::warn!("{error}");
+        }
+    }
+
+    /// Aborts the communicator in a thread of its own, and waits at most `limit` for it: NCCL may
+    /// hang in an abort too. The caller ends the process, whether the abort succeeded or not.
+    pub(super) fn abort_within(self: &Arc<Self>, limit: Duration) {
+        let communicator = Arc::clone(self);
+        let (done, ended) = mpsc::channel::<()>();
+        let giving_up = std::thread::Builder::new().spawn(move || {
+            communicator.abort();
+            drop(done);
+        });
+        if giving_up.is_ok() {
+            ended.recv_timeout(limit).unwrap_or_default();
         }
     }
 

@@ -185,13 +185,18 @@ impl Library {
     /// Fails if the library is missing, too old or another library. The message lists the files
     /// that were tried and the package to install.
     pub fn open(libraries: &Libraries) -> Result<&'static Self, NcclError> {
-        let (library, path) = NCCL.load(libraries.nccl.as_deref(), &libraries.packages)?;
+        let (library, path) = NCCL.load(libraries.nccl.as_deref(), libraries)?;
         let functions =
             Functions::load(&library).map_err(|message| NCCL.unusable(&path, message))?;
         let mut found = Self { functions, path: path.clone(), version: 0 };
         // SAFETY: the pointer is valid for the call.
         let code = unsafe { (functions.version)(&raw mut found.version) };
         found.check("ncclGetVersion", code, Handle::NULL)?;
+        // An older library would write beyond the end of its shorter `ncclConfig_t`.
+        if found.version < CONFIG_VERSION.cast_signed() {
+            let message = format!("it is NCCL {}, and 2.18 or newer is needed", found.version());
+            return Err(NCCL.unusable(&path, message).into());
+        }
         // Dropping the library would unload the functions behind the pointers.
         Box::leak(Box::new(library));
         Ok(Box::leak(Box::new(found)))

@@ -255,9 +255,9 @@ impl Nccl {
         self.or_fail(told())
     }
 
-    /// Sets whether later collectives have no timeout.
-    pub(super) fn be_patient(&self, patient: bool) {
-        self.watch.be_patient(patient);
+    /// Sets whether later collectives have no timeout, and returns whether they had none before.
+    pub(super) fn be_patient(&self, patient: bool) -> bool {
+        self.watch.be_patient(patient)
     }
 
     /// Ends this process. The other ranks see that it is gone.

@@ -3,20 +3,18 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use vljepa_kernels::device::cuda::Mark;
 
-use super::communicator::Communicator;
+use super::communicator::{ABORT_TIMEOUT, Communicator};
 use crate::collectives::record;
 use crate::error::nccl::NcclError;
 
 /// Pause between two looks at the queue.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
-/// How long aborting a communicator may take, because it waits for the network.
-const ABORT_TIMEOUT: Duration = Duration::from_secs(5);
 const TIMEOUT_HINT: &str = "a rank did not make this call: compare the last collectives in the \
      ranks' logs; `cluster.collective_timeout_s` sets the limit";
 
@@ -83,9 +81,10 @@ impl Watch {
         self.shared.pending().push_back(pending);
     }
 
-    /// Sets whether collectives that are added from now on have no timeout.
-    pub(super) fn be_patient(&self, patient: bool) {
-        self.shared.patient.store(patient, Ordering::Release);
+    /// Sets whether collectives that are added later have no timeout, and returns whether they had
+    /// none before.
+    pub(super) fn be_patient(&self, patient: bool) -> bool {
+        self.shared.patient.swap(patient, Ordering::AcqRel)
     }
 
     /// Logs and reports the error, then ends this process: nothing can be computed without the
@@ -145,16 +144,7 @@ impl Shared {
     }
 
     fn end(&self) -> ! {
-        let communicator = Arc::clone(&self.communicator);
-        let (done, ended) = mpsc::channel::<()>();
-        let giving_up = std::thread::Builder::new().spawn(move || {
-            communicator.abort();
-            drop(done);
-        });
-        if giving_up.is_ok() {
-            // This process ends, whether the abort succeeded or not.
-            ended.recv_timeout(ABORT_TIMEOUT).unwrap_or_default();
-        }
+        self.communicator.abort_within(ABORT_TIMEOUT);
         std::process::abort()
     }
 }
