@@ -17,6 +17,8 @@ mod cases;
 mod cube;
 mod host;
 #[cfg(feature = "cuda")]
+mod kernels;
+#[cfg(feature = "cuda")]
 pub mod launch;
 mod product;
 #[cfg(test)]
